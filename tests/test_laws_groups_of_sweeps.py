@@ -12,6 +12,7 @@ from scaling import laws, load_runs, report
 from scaling.cli import main
 from scaling.errors import UserError
 from scaling.laws.table.recipe import in_order
+from scaling.report.figures.groups import groups_figure
 from scaling.result import Result
 
 QUICK = ("--bootstrap", "50", "--starts", "8", "--objective", "l2", "--shared", "alpha,beta")
@@ -112,3 +113,36 @@ def test_a_csv_whose_columns_are_trusted_has_groups(tmp_path: Path, capsys: pyte
     assert main(["fit", str(path), *QUICK, "--group", "kind", "--trusted", "--json"]) == 0
     (gain,) = json.loads(capsys.readouterr().out)["groups"]["gain"]
     assert gain["multiplier"] == pytest.approx(WORSE**-2, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("data", "columns", "keys"),
+    [
+        ({"corpus": "files:/texts/*.txt"}, {}, "data.corpus"),
+        ({"validation_fraction": 0.1}, {}, "data.validation_fraction"),
+        ({"tokenizer": {"kind": "bpe", "vocab": 256}}, {}, "data.tokenizer.kind"),
+        ({"tokenizer": {"kind": "bpe", "vocab": 256}}, {"loss": "bits_per_byte"}, ""),
+        ({"train_tokens": 3_000_000, "epochs": 2.0}, {}, ""),
+    ],
+)
+def test_losses_of_other_held_out_texts_have_no_multiplier(
+    sweeps: tuple[Path, Path], tmp_path: Path, data: dict[str, Any], columns: dict[str, str], keys: str
+) -> None:
+    other = write(tmp_path, "gelu", "other", data=sweep_config().run["data"] | data)
+    table = load_runs([sweeps[0], other])
+
+    def fit(**how: Any) -> laws.Fit:
+        runs = laws.from_results(table, group="sweep", columns=columns, **how)
+        return laws.fit(runs, group="sweep", shared=("alpha", "beta"), objective=laws.l2(), starts=8)
+
+    if not keys:
+        assert fit().gain()["other"].multiplier == pytest.approx(WORSE**-2, rel=0.1)
+        return
+    with pytest.raises(UserError, match=f"no compute multiplier: the groups differ in {keys}, so .* --allow {keys}"):
+        fit().gain()
+    told = fit().summary()
+    assert f"no compute multiplier: the groups differ in {keys}" in told and "times fewer FLOPs" not in told
+    assert "No compute multiplier" in groups_figure(fit(), None, 0.9).caption
+    allowed = fit(allow=[keys])
+    assert allowed.gain()["other"].multiplier == pytest.approx(WORSE**-2, rel=0.1)
+    assert laws.read_again(table, allowed.form, allowed.runs.conventions).conventions == allowed.runs.conventions

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from scaling.config.load import NOT_IDENTITY, canonical, classes_of
-from scaling.config.run import RunConfig
+from scaling.config.run import DataConfig, RunConfig
 
 TOP = "run."
 """prefix of columns for keys outside sections: `run.batch_size`"""
@@ -51,6 +51,12 @@ def is_recipe(column: str) -> bool:
     """Whether a column is that of a key which enters the hash."""
     section, dot, _ = column.partition(".")
     return column.startswith(TOP) or (bool(dot) and section in RunConfig.model_fields.keys() - NOT_IDENTITY)
+
+
+def of_held_out(key: str) -> bool:
+    """Whether a dotted key determines on which text a loss is measured, or its tokens."""
+    section, _, name = key.partition(".")
+    return section == "data" and name.partition(".")[0] not in DataConfig.TRAINED_ON
 
 
 def recipe_keys() -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from math import gcd
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -49,6 +49,9 @@ class LongDocuments(Config):
 
 class DataConfig(Config):
     """A corpus, its tokenizer and the part of it that a run may see."""
+
+    TRAINED_ON: ClassVar[tuple[str, ...]] = ("train_tokens", "epochs", "long_documents", "curriculum")
+    """keys that leave the held-out text as it is"""
 
     corpus: str
     """`python_stdlib`, `tfds:NAME` (any text dataset of tensorflow-datasets) or `files:GLOB`"""

@@ -21,6 +21,7 @@ from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.problem import Problem, make_problem, median_sigma
 from scaling.laws.solve.solver import solve
 from scaling.laws.table.given import UNSET, array_of, text_column
+from scaling.laws.table.recipe import other_text_by
 from scaling.laws.table.runs import Runs
 from scaling.names import offered, several
 
@@ -92,6 +93,8 @@ def group_of(fit: FittedLaw, group: str) -> tuple[Any, ...]:
 def gains(fit: FittedLaw, C: float | None, level: float) -> dict[str, Gain]:
     """See `Fit.gain`."""
     pooling = pooling_of(fit)
+    if why := other_text_by(fit.runs.conventions):
+        raise UserError(f"no compute multiplier: {why}")
     runs = {group: runs_of_group(fit, group) for group in pooling.groups}
     C = min(float(own.flops.max()) for own in runs.values()) if C is None else amount(C)
     samples = fit.natural[None] if fit.draws is None else np.vstack([fit.natural, fit.draws.samples])

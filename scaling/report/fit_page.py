@@ -6,6 +6,7 @@ from pathlib import Path
 
 from scaling import laws
 from scaling.laws.pooled import pooling_of
+from scaling.laws.table.recipe import other_text_by
 from scaling.report import analysis
 from scaling.report.data import Law, ReportData
 from scaling.report.figures.groups import group_optima_figure, groups_figure
@@ -35,7 +36,7 @@ def fit_report(fit: laws.Fit, page: Path, sources: Sequence[Path], level: float)
         data = analysis.analysed(data, fit.runs, fit, designed=bool(folders))
     else:
         data = replace(data, law=Law(fit.form.formula, None, None, fit.summary(level), ()))
-    if pooled:
+    if pooled and not other_text_by(fit.runs.conventions):
         data = replace(data, gains=list(fit.gain(level=level).values()))
     return replace(data, exclusions=[(row.row, row.reason) for row in fit.runs.exclusions])
 

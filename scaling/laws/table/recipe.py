@@ -26,6 +26,8 @@ Kinds = dict[str, list[int]]
 
 BETWEEN = "between groups"
 """the convention that names the keys in which groups of runs differ, beside the one that names them"""
+OTHER_TEXT = "other held-out text"
+"""the convention that names the keys by which the losses of groups are measured on different texts, or tokens"""
 ALLOWED = "allowed"
 """the convention that names the keys in which the user allowed runs to differ"""
 BY_RULE = "by rule "
@@ -80,12 +82,18 @@ def recipe_of_groups(
     free: Collection[str],
     allow: Sequence[str] = (),
     same: Sequence[str] = (),
+    *,
+    per_token: bool,
 ) -> dict[str, str]:
     """`one_recipe` of each group of runs; for a key in which groups differ, the value in each.
 
-    labels: the group of each row.
+    labels: the group of each row. allow: also keys of the held-out text in which groups may
+    differ and yet be compared. per_token: whether losses are, so that they also depend on the tokenizer.
     """
-    where, defaults = np.array(labels), scaling.config.default_columns()
+    where, defaults, compared = np.array(labels), scaling.config.default_columns(), _compared(df)
+    anyhow = _allowed(list(compared), allow)
+    other: list[str] = []
+    allowed: dict[str, None] = {}
     each = {label: one_recipe(df[where == label], free, allow, same) for label in dict.fromkeys(labels)}
     told: dict[str, str] = {}
     between = []
@@ -98,9 +106,17 @@ def recipe_of_groups(
             told[key] = "; ".join(f"{value} in {label}" for label, value in values.items())
             if scaling.config.is_recipe(key) and any(value != label for label, value in values.items()):
                 between.append(key)
-    allowed = dict.fromkeys(key for common in each.values() for key in allowed_by(common))
-    told |= {ALLOWED: ", ".join(allowed)} if allowed else {}
-    return told | ({BETWEEN: ", ".join(between)} if between else {})
+            if _of_loss(compared.get(key, ""), per_token):
+                allowed |= {key: None} if key in anyhow else {}
+                other += [key] * (key not in anyhow)
+    allowed |= dict.fromkeys(key for common in each.values() for key in allowed_by(common))
+    found = {ALLOWED: allowed, BETWEEN: between, OTHER_TEXT: other}
+    return told | {name: ", ".join(keys) for name, keys in found.items() if keys}
+
+
+def _of_loss(key: str, per_token: bool) -> bool:
+    """Whether a key determines the text of a loss, or the tokens that it is counted by."""
+    return scaling.config.of_held_out(key) and (per_token or not key.startswith("data.tokenizer"))
 
 
 def in_order(df: "pd.DataFrame", group: str) -> "pd.DataFrame":
@@ -125,6 +141,17 @@ def group_labels(df: "pd.DataFrame", group: str) -> tuple[str, ...]:
 def allowed_by(conventions: Mapping[str, str]) -> tuple[str, ...]:
     """The keys that a fit with these conventions was allowed to mix."""
     return tuple(filter(None, conventions.get(ALLOWED, "").split(", ")))
+
+
+def other_text_by(conventions: Mapping[str, str]) -> str:
+    """Why the losses of a fit's groups cannot be compared; empty where they can."""
+    if not (keys := conventions.get(OTHER_TEXT)):
+        return ""
+    allow = " ".join(f"--allow {key}" for key in keys.split(", "))
+    return (
+        f"the groups differ in {keys}, so their losses are of other held-out texts or tokens; if these are the same, "
+        f"use {allow}"
+    )
 
 
 def differing_by(conventions: Mapping[str, str]) -> tuple[str, ...]:

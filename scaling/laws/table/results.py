@@ -71,7 +71,12 @@ def read_results(
     labels = () if group is None else group_labels(used, group)
     if group and feeds["loss"].in_unit:
         _require_one_unit(used, group)
-    common = recipe_of_groups(used, labels, free, allow, same) if group else one_recipe(used, free, allow, same)
+    per_token = feeds["loss"].in_unit
+    common = (
+        recipe_of_groups(used, labels, free, allow, same, per_token=per_token)
+        if group
+        else one_recipe(used, free, allow, same)
+    )
     columns_of: dict[str, Any] = {**names, "sigma": "loss_sem" if sigma else None}
     table = table[[*dict.fromkeys(filter(None, columns_of.values()))]]
     runs = Runs(table, **columns_of, signed=any(form.signed for form in law), trusted=True)

@@ -17,7 +17,7 @@ from scaling.laws.solve.fitted_law import FittedLaw
 from scaling.laws.solve.given import given_notes
 from scaling.laws.solve.mixed import mixed_notes
 from scaling.laws.table.reading import SIX_ND, unit_of
-from scaling.laws.table.recipe import allowed_by, differing_by
+from scaling.laws.table.recipe import allowed_by, differing_by, other_text_by
 from scaling.laws.table.results import BY_RULE, RATE, SAME, WAITING
 from scaling.laws.text.tested import tested_notes
 from scaling.text import align, by_width, percent
@@ -71,7 +71,8 @@ def fit_table(fit: FittedLaw, level: float = 0.9, approach2: Isoflop | None = No
 def groups_table(fitted: FittedLaw, level: float) -> dict[str, Any]:
     """The groups of a pooled fit, with gains where its law is one of N and D, or of C."""
     pooling, conventions = pooling_of(fitted), fitted.runs.conventions
-    gain = gains(fitted, None, level) if trades_compute(pooling.base) else {}
+    apart = other_text_by(conventions) if trades_compute(pooling.base) else ""
+    gain = gains(fitted, None, level) if trades_compute(pooling.base) and not apart else {}
     return {
         "names": list(pooling.groups),
         "runs": [len(runs_of_group(fitted, group)) for group in pooling.groups],
@@ -79,6 +80,7 @@ def groups_table(fitted: FittedLaw, level: float) -> dict[str, Any]:
         "shared": list(pooling.shared),
         "differ": {key: conventions[key] for key in differing_by(conventions)},
         "gain": [asdict(found) for found in gain.values()],
+        "no_gain": apart,
         "sharing": asdict(sharing(fitted, SIMULATIONS, 0)) if pooling.shared else None,
     }
 
@@ -89,6 +91,7 @@ def format_groups(table: dict[str, Any]) -> list[str]:
     names = [f"{name} ({count} runs, residual sd {sd:.2g})" for name, count, sd in zip(*columns, strict=True)]
     lines = [f"groups: {', '.join(names)}; they share {', '.join(table['shared']) or 'nothing'}"]
     lines += [f"their recipes differ in {key}: {values}" for key, values in table["differ"].items()]
+    lines += [f"no compute multiplier: {table['no_gain']}"] * bool(table["no_gain"])
     for gain in table["gain"]:
         times, ends = f"{gain['multiplier']:.3g}", ""
         if gain["interval"]:

@@ -4,6 +4,7 @@ import numpy as np
 
 from scaling import laws
 from scaling.laws.pooled import Gain, least_at, pooling_of, runs_of_group
+from scaling.laws.table.recipe import other_text_by
 from scaling.report.figures.marks import MANY
 from scaling.report.figures.spec import Axis, FigureSpec, Line, Mark, Panel, Points
 from scaling.report.titles import titles_of
@@ -20,7 +21,8 @@ def groups_figure(fit: laws.Fit, C: float | None, level: float) -> FigureSpec:
     C: training FLOPs at which gains are computed; None: as in `Fit.gain`.
     Raises UserError for a fit of one law of all runs, and for a law of other columns than N and D, or C.
     """
-    pooling, gains = pooling_of(fit), fit.gain(C, level)
+    pooling, apart = pooling_of(fit), other_text_by(fit.runs.conventions)
+    gains = {} if apart else fit.gain(C, level)
     marks: list[Mark] = []
     for i, group in enumerate(pooling.groups):
         color, runs = i / (len(pooling.groups) - 1), runs_of_group(fit, group)
@@ -37,11 +39,13 @@ def groups_figure(fit: laws.Fit, C: float | None, level: float) -> FigureSpec:
             marks.append(Line(needed, (gain.loss, gain.loss), "forecast", told_once, 1.6, dash=True))
             told_once = ""
     titles = titles_of(fit.runs)
-    listed = "; ".join(_multiplier_text(gain) for gain in gains.values())
-    caption = (
-        f"{pooling.base.name}, shared: {', '.join(pooling.shared) or 'nothing'}. Compute multiplier against "
-        f"{pooling.groups[0]} at {power(next(iter(gains.values())).C)} FLOPs: {listed}."
-    )
+    caption = f"{pooling.base.name}, shared: {', '.join(pooling.shared) or 'nothing'}. "
+    if apart:
+        caption += f"No compute multiplier: {apart}."
+    else:
+        listed = "; ".join(_multiplier_text(gain) for gain in gains.values())
+        at = power(next(iter(gains.values())).C)
+        caption += f"Compute multiplier against {pooling.groups[0]} at {at} FLOPs: {listed}."
     axes = Axis(titles.flops, "power", log=True), Axis(titles.loss, "plain", log=True)
     return FigureSpec("Groups of one law", caption, [Panel("", *axes, marks)], titles.conventions)
 
