@@ -1,6 +1,7 @@
 """SIGTERM as an exception: writes in progress are finished or rolled back, and the command says how to continue."""
 
 import contextlib
+import gc
 import os
 import signal
 import threading
@@ -65,8 +66,9 @@ def ctrl_c_stops() -> Iterator[None]:
 def swallows(frame: FrameType | None) -> bool:
     """Whether an exception raised in `frame` would be printed and ignored: in a callback of the garbage collector,
     such as JAX's, which a fit calls all the time, or in a finalizer."""
+    callbacks = {getattr(callback, "__code__", None) for callback in gc.callbacks}
     while frame is not None:
-        if frame.f_code.co_name in ("_xla_gc_callback", "__del__"):
+        if frame.f_code in callbacks or frame.f_code.co_name == "__del__":
             return True
         frame = frame.f_back
     return False

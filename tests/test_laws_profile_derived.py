@@ -202,7 +202,7 @@ def test_an_offset_that_was_driven_to_zero_does_not_trap_the_profile():
 def test_exponents_that_the_runs_leave_open_are_reported():
     fit = laws.fit(ladder(1e18, 4e18, sd=0.05, seed=3), loss=laws.l2(), starts=16)
     found = fit.identified()["a"]
-    assert not found.identified and "does not close on the lower side" in found.why
+    assert not found.identified and "does not close on" in found.why
     assert "it needs runs at" in found.remedy
     assert "a is not identified" in fit.summary()
 

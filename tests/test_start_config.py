@@ -195,7 +195,10 @@ def test_a_grandchild_s_id_depends_on_every_run_before_it(tmp_path: Path) -> Non
         ({"start": {"run": "./here"}}, "no run is in here; give the id"),
         ({"start": {"step": 15}}, "has no checkpoint of start.step=15; it has 10, 20"),
         ({"start": {"parent": "0" * 16}}, "holds .* of hash .*, not the run of start.parent=0000000000000000"),
-        ({"start": {"run": "empty"}}, "has no checkpoint; delete it and train .* records.checkpoint_steps=1000"),
+        (
+            {"start": {"run": "empty"}},
+            r"has no checkpoint \(.*running has one\); delete it and train .* records.checkpoint_steps=1000",
+        ),
         ({"start": {"run": "running"}}, "that run has not ended.*set start.step to one of 10"),
         (
             {"model": {"d_ff": 40}},

@@ -55,7 +55,7 @@ ELSEWHERE = {  # what takes a trained run, a store, a device or a cluster: the t
     "… does not answer": ("test_tracking.py", "recorded offline"),
     "no report": ("test_upkeep.py", "no report"),
     "no interval yet": ("test_troubleshooting.py", "no interval yet"),
-    "… has no checkpoint": ("test_generate.py", "has no checkpoint; delete it and train that run again with"),
+    "… has no checkpoint": ("test_generate.py", "; delete it and train that run again with"),
     "another distribution": ("test_cli.py", "has written over files of"),
 }
 
