@@ -1,15 +1,17 @@
-"""SIGTERM as an exception: writes in progress are finished or rolled back, and the command says how to continue."""
+"""Signals as exceptions: writes in progress are finished or rolled back, and the command says how to continue."""
 
 import contextlib
 import gc
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 from scaling.errors import Interrupted
 
+Handler = Callable[[int, FrameType | None], Any]
 AGAIN_S = 0.02
 """until a signal that came at a moment when nothing can be raised is sent again"""
 
@@ -26,13 +28,10 @@ def end_on_sigterm(message: str) -> Iterator[None]:
         return
 
     def end(number: int, frame: FrameType | None) -> None:
-        if swallows(frame):
-            again(number)
-            return
         signal.signal(number, before)
         raise Interrupted(message)
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = signal.signal(signal.SIGTERM, where_it_ends(end))
     try:
         yield
     finally:
@@ -49,18 +48,25 @@ def ctrl_c_stops() -> Iterator[None]:
     if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-
-    def end(number: int, frame: FrameType | None) -> None:
-        if swallows(frame):
-            again(number)
-            return
-        signal.default_int_handler(number, frame)
-
-    signal.signal(signal.SIGINT, end)
+    signal.signal(signal.SIGINT, where_it_ends(signal.default_int_handler))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def where_it_ends(handler: Handler) -> Handler:
+    """A handler that raises, called where that ends the block; where it would be swallowed, a moment later."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if not swallows(frame):
+            handler(number, frame)
+            return
+        timer = threading.Timer(AGAIN_S, os.kill, (os.getpid(), number))
+        timer.daemon = True
+        timer.start()
+
+    return handle
 
 
 def swallows(frame: FrameType | None) -> bool:
@@ -72,13 +78,6 @@ def swallows(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def again(number: int) -> None:
-    """Send this process the signal once more, a moment later."""
-    timer = threading.Timer(AGAIN_S, os.kill, (os.getpid(), number))
-    timer.daemon = True
-    timer.start()
 
 
 @contextlib.contextmanager
