@@ -81,3 +81,10 @@ def test_parts_that_tables_round_or_count_otherwise_are_accepted():
     active = df.rename(columns={"params": "params_active"}).assign(non_embedding_params=2 * df.params)
     assert laws.Runs(active, N="params_active")  # all experts, without embeddings
     assert laws.Runs(df.assign(top_k=3, experts=2, shared=1))  # of three experts one is shared
+
+
+def test_experts_without_the_shared_ones_are_not_taken_for_all_that_a_token_meets():
+    df = grid().drop(columns="flops").assign(top_k=4, shared=1)
+    assert "K" not in laws.Runs(df, reads=["N", "D", "K"]).values
+    runs = laws.Runs(df.assign(experts_met=5), reads=["N", "D", "K"])
+    assert runs.conventions["K"] == "experts_met" and (runs.values["K"] == 5).all()

@@ -256,8 +256,7 @@ def loss_pieces(tokens: int, requested: int | None, vocab: int) -> int:
 def _gradients(step: _Step) -> int:
     """Bytes of the sum over microbatches and, of several, of what one adds; and, where a pipeline has them in rounds,
     of the sum over these: of layers, and where stages alternate of embedding and head. At the first stage of ZeRO
-    layers' are whole; there TPU's compiler adds whole ones
-    at the compute precision to a sum in parts."""
+    layers' are whole; there TPU's compiler adds whole ones at the compute precision to a sum in parts."""
     several = step.order.parts > 1 or step.order.alternates
     total = 0
     for tensor, size in step.trained:
@@ -304,9 +303,8 @@ def _elsewhere(step: _Step) -> int:
             alike += piece.size // step.ways(piece, stored=shared)
         if at_ends:
             one = replace(tensor, shape=tensor.shape[1:], axes=tensor.axes[1:])
-            at_both += (
-                at_ends * one.size // _ways(one, step.mesh if order.alternates else in_stage(step.mesh), shared)
-            )
+            mesh = step.mesh if order.alternates else in_stage(step.mesh)
+            at_both += at_ends * one.size // _ways(one, mesh, shared)
     sent = 0 if step.compute.width < FLOAT32 else 1 if order.alternates else 2
     return FLOAT32 * (sent * alike + 2 * at_both)
 

@@ -21,7 +21,7 @@ QUANTITIES = {
     "Na": ("active parameters", OTHERS["Na"]),
     "Nnv": ("parameters without embeddings", OTHERS["Nnv"]),
     "Nv": ("parameters of the vocabulary", OTHERS["Nv"]),
-    "K": ("experts that a token meets", OTHERS["K"]),
+    "K": ("experts that a token meets", rf"{OTHERS['K']}|(n|num)?_?(experts?_per_tok(en)?|chosen_experts|top_?k)"),
     "E": ("experts", OTHERS["E"]),
     "X": ("experts", None),
     "U": ("different tokens", None),

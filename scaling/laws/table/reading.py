@@ -42,7 +42,7 @@ OTHERS = {
     "X": EXPERTS,
     "G": r"(expert_)?granularity",
     "A": r"(active|activated|expert|experts)_?(share|ratio|fraction)|(share|ratio|fraction)_active|activation_ratio",
-    "K": r"(n|num)?_?(experts?_per_tok(en)?|(active|activated|chosen)_experts|experts_(active|met)|top_?k)",
+    "K": r"(n|num)?_?((active|activated)_experts|experts_(active|met))",  # with shared ones: top_k leaves these out
     "Na": r"(n_)?(params?|parameters?)_(active|activated)|(n_)?(active|activated)_(params?|parameters?)|n_active",
     "Nnv": rf"(params?|parameters?)_{OUTSIDE}|{OUTSIDE}_(params?|parameters?)",
     "Nv": r"(params?|parameters?)_(vocab(ulary)?|embedding)|(vocab(ulary)?|embedding)_(params?|parameters?)",
