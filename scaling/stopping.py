@@ -1,9 +1,9 @@
 """Signals as exceptions: writes in progress are finished or rolled back, and the command says how to continue."""
 
 import contextlib
-import gc
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -13,7 +13,7 @@ from scaling.errors import Interrupted
 
 Handler = Callable[[int, FrameType | None], Any]
 AGAIN_S = 0.02
-"""until a signal that came at a moment when nothing can be raised is sent again"""
+"""until a signal whose exception was ignored is sent again"""
 
 
 @contextlib.contextmanager
@@ -31,9 +31,10 @@ def end_on_sigterm(message: str) -> Iterator[None]:
         signal.signal(number, before)
         raise Interrupted(message)
 
-    before = signal.signal(signal.SIGTERM, where_it_ends(end))
+    before = signal.signal(signal.SIGTERM, end)
     try:
-        yield
+        with _sent_again(signal.SIGTERM, end, Interrupted):
+            yield
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -48,36 +49,33 @@ def ctrl_c_stops() -> Iterator[None]:
     if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    signal.signal(signal.SIGINT, where_it_ends(signal.default_int_handler))
-    try:
+    with _sent_again(signal.SIGINT, signal.default_int_handler, KeyboardInterrupt):
         yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def where_it_ends(handler: Handler) -> Handler:
-    """A handler that raises, called where that ends the block; where it would be swallowed, a moment later."""
+@contextlib.contextmanager
+def _sent_again(number: int, handler: Handler, raised: type[BaseException]) -> Iterator[None]:
+    """Where the exception that a signal's handler raises is printed and ignored, the signal is sent again.
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        if not swallows(frame):
-            handler(number, frame)
+    Python ignores exceptions in callbacks of the garbage collector, such as JAX's, which a fit calls all the time, in
+    those of weak references and in finalizers.
+    """
+    before = sys.unraisablehook
+
+    def hook(ignored: Any) -> None:
+        if not issubclass(ignored.exc_type, raised):
+            before(ignored)
             return
+        signal.signal(number, handler)
         timer = threading.Timer(AGAIN_S, os.kill, (os.getpid(), number))
         timer.daemon = True
         timer.start()
 
-    return handle
-
-
-def swallows(frame: FrameType | None) -> bool:
-    """Whether an exception raised in `frame` would be printed and ignored: in a callback of the garbage collector,
-    such as JAX's, which a fit calls all the time, or in a finalizer."""
-    callbacks = {getattr(callback, "__code__", None) for callback in gc.callbacks}
-    while frame is not None:
-        if frame.f_code in callbacks or frame.f_code.co_name == "__del__":
-            return True
-        frame = frame.f_back
-    return False
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextlib.contextmanager
